@@ -173,13 +173,17 @@ int run_case(const cases::Case& c, const std::vector<std::string>& arguments) {
   return engine::run(c, arguments);
 }
 
-/// Refuses outputs that hold one case alone. Those of a case file are left out.
+/// Whether the key is an output that holds one case alone, which a sweep does not have.
+bool is_of_one_case(std::string_view key) {
+  return key.starts_with("output.") && key != "output.json" && key != "output.csv" && key != "output.junit" &&
+         key != "output.force";
+}
+
+/// Refuses such options. Those of a case file are left out.
 void require_options_of_a_sweep(const CaseArguments& arguments) {
   for (const Option& option : arguments.options) {
-    for (const char* key : {"output.hdf5", "output.m2n_metrics", "output.dump_train", "output.dump_gen"}) {
-      if (option.key == key)
-        fail_usage("{}: means nothing for a sweep, which writes --json, --csv and --junit; leave it out", option.name);
-    }
+    if (is_of_one_case(option.key))
+      fail_usage("{}: means nothing for a sweep, which writes --json, --csv and --junit; leave it out", option.name);
   }
 }
 
@@ -201,7 +205,13 @@ int run_sweep(const CaseArguments& arguments, const std::vector<std::string>& te
     const auto read = [&](const std::vector<Option>& more) {
       CaseArguments with = arguments;
       with.options.insert(with.options.end(), more.begin(), more.end());
-      return case_of(std::move(with), inputs);
+      cases::Case c = case_of(std::move(with), inputs);
+      const cases::OutputSection given = std::exchange(c.output, {});
+      c.output.json = given.json;
+      c.output.csv = given.csv;
+      c.output.junit = given.junit;
+      c.output.force = given.force;
+      return c;
     };
     all = read_sweep(keys, read, readable);
   } catch (const Error& error) {

@@ -77,6 +77,8 @@ class EngineTable {
   /// Enqueues the others. What is enqueued on `space` next, and its fence, waits for all of them.
   void finish(const ExecutionSpace& space) const;
   std::int64_t bytes() const { return bytes_; }
+  /// Returns the engines' queue, a cudaStream_t; null on hosts, and where there are no copies.
+  void* queue() const;
 
  private:
   struct Work;

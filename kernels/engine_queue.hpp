@@ -35,6 +35,8 @@ class EngineQueue {
   void copy(const EngineCopy& planes);
   /// Makes what is enqueued on `stream` next wait for what is here.
   void join(void* stream);
+  /// Returns the queue's own stream.
+  void* stream() const;
 
  private:
   struct State;

@@ -130,4 +130,6 @@ void EngineQueue::join(void* stream) {
   check(cudaStreamWaitEvent(stream_of(stream), state_->after, 0), "a wait");
 }
 
+void* EngineQueue::stream() const { return state_->stream; }
+
 }  // namespace refit::kernels

@@ -12,6 +12,7 @@ bool EngineQueue::is_available() { return false; }
 const void* EngineQueue::allocation_of(const std::byte* /*address*/) { return nullptr; }
 void EngineQueue::wait_for(void* /*stream*/) {}
 void EngineQueue::join(void* /*stream*/) {}
+void* EngineQueue::stream() const { return nullptr; }
 
 void EngineQueue::copy(const EngineBatch& batch) {
   for (std::size_t i = 0; i < batch.sizes.size(); ++i)

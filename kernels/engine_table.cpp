@@ -1,5 +1,6 @@
 #include "kernels/engine_queue.hpp"
 #include "kernels/launch.hpp"
+#include "kernels/marks.hpp"
 
 namespace refit::kernels {
 namespace {
@@ -7,16 +8,15 @@ namespace {
 /// Contiguous copies of the first batch, so that kernels that run beside them need not wait for a long one.
 constexpr std::size_t kFirstBatch = 32;
 
-/// Returns the stream of an execution space; null on hosts.
-void* stream_of([[maybe_unused]] const ExecutionSpace& space) {
+}  // namespace
+
+void* queue_of([[maybe_unused]] const ExecutionSpace& space) {
 #if defined(KOKKOS_ENABLE_CUDA)
   return space.implementation().device.cuda_stream();
 #else
   return nullptr;
 #endif
 }
-
-}  // namespace
 
 struct EngineTable::Work {
   std::vector<EngineCopy> strided;
@@ -61,15 +61,17 @@ bool EngineTable::is_available() { return EngineQueue::is_available(); }
 
 void EngineTable::begin(const ExecutionSpace& space) const {
   if (work_ == nullptr) return;
-  work_->queue.wait_for(stream_of(space));
+  work_->queue.wait_for(queue_of(space));
   work_->enqueue(0);
 }
 
 void EngineTable::finish(const ExecutionSpace& space) const {
   if (work_ == nullptr) return;
   for (std::size_t i = 1; i < work_->count(); ++i) work_->enqueue(i);
-  work_->queue.join(stream_of(space));
+  work_->queue.join(queue_of(space));
 }
+
+void* EngineTable::queue() const { return work_ == nullptr ? nullptr : work_->queue.stream(); }
 
 const void* allocation_of(const std::byte* address) { return EngineQueue::allocation_of(address); }
 

@@ -175,7 +175,9 @@ void check_output(const Case& c, Complaints& complaints) {
                                   {"output.csv", o.csv},
                                   {"output.hdf5", o.hdf5},
                                   {"output.junit", o.junit},
-                                  {"output.m2n_metrics", o.m2n_metrics}}) {
+                                  {"output.m2n_metrics", o.m2n_metrics},
+                                  {"output.trace", o.trace},
+                                  {"output.timeline", o.timeline}}) {
     if (path.empty()) continue;
     const std::string input = input_of(c, path);
     complaints.require(input.empty(), key, fmt::format("\"{}\" is {}, which is read", path, input));

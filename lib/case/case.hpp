@@ -147,6 +147,8 @@ struct OutputSection {
   std::string hdf5;
   std::string junit;
   std::string m2n_metrics;
+  std::string trace;     ///< of the last refit, as trace events
+  std::string timeline;  ///< likewise, as a picture
   std::string dump_train;
   std::string dump_gen;
   bool force = false;

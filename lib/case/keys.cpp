@@ -273,6 +273,11 @@ std::vector<keys::Key<Case>> keys_of_the_run() {
       Of::output("output.junit", "One test case.", MEMBER(output.junit), "--junit"),
       Of::output("output.m2n_metrics", "weight_sync in the metrics schema of NCCL M2N's benchmarks.",
                  MEMBER(output.m2n_metrics), "--m2n-metrics"),
+      Of::output(
+          "output.trace",
+          "What every rank did when in the last refit, as trace events: open it in chrome://tracing or Perfetto.",
+          MEMBER(output.trace), "--trace"),
+      Of::output("output.timeline", "The same as a picture (SVG).", MEMBER(output.timeline), "--timeline"),
       Of::output("output.dump_train", "Folder for the train weights of every rank after the last refit.",
                  MEMBER(output.dump_train), "--dump-train"),
       Of::output("output.dump_gen", "Folder for the gen weights of every rank after the last refit.",

@@ -16,6 +16,7 @@
 #include "engine/faults.hpp"
 #include "engine/launch.hpp"
 #include "engine/surroundings.hpp"
+#include "engine/timeline.hpp"
 #include "report/format.hpp"
 #include "report/statistics.hpp"
 #include "report/table.hpp"
@@ -280,6 +281,7 @@ void CaseRun::refits() {
     const std::size_t told = known.notes.size();
     job.change_engines(number, known);
     findings_.edit([&](report::Result& all) { take(known, told, all); });
+    if (number == last && traces()) start_trace();
     report::Refit refit = job.refit(number);
     const bool verifies =
         case_.run.verify == cases::Verify::every || (case_.run.verify == cases::Verify::last && number == last);
@@ -296,6 +298,7 @@ void CaseRun::refits() {
     }
     // Weights that are known to be wrong are given up.
     if (proves_first && (!step || step->ok())) job.commit(refit);
+    if (trace_) gather_trace(number);
     if (!is_root()) continue;
     findings_.edit([&](report::Result& all) {
       if (step) add(*step, *setup_, refit, all);
@@ -327,6 +330,22 @@ void CaseRun::refits() {
       all.efficiency = *all.bound->seconds / sync->median;
     judge(*setup_, all);
   });
+}
+
+bool CaseRun::traces() const { return !case_.output.trace.empty() || !case_.output.timeline.empty(); }
+
+void CaseRun::start_trace() {
+  trace_.emplace(most_steps(world_.size()));
+  progress_.set_trace(&*trace_);
+}
+
+void CaseRun::gather_trace(std::int64_t number) {
+  progress_.set_trace(nullptr);
+  progress_.begin("gather the timeline", cases::limits_of(case_).phase());
+  std::shared_ptr<const report::Timeline> timeline =
+      gather_timeline(world_, *trace_, setup_->model, result().environment.ranks, number);
+  trace_.reset();
+  findings_.edit([&](report::Result& all) { all.timeline = std::move(timeline); });
 }
 
 /// Makes the wrong tensors the verdict from now on, even if counting their elements fails.

@@ -21,6 +21,7 @@
 #include "transport/location.hpp"
 #include "transport/mpi/mpi.hpp"
 #include "transport/together.hpp"
+#include "transport/trace.hpp"
 
 namespace refit::engine {
 
@@ -86,6 +87,10 @@ class CaseRun {
   const report::Result& result() const { return findings_.get(); }
   void name_wrong(const verify::StepResult& wrong);
   void require_ranks_per_device() const;
+  bool traces() const;
+  void start_trace();
+  /// Collective.
+  void gather_trace(std::int64_t number);
 
   const Case& case_;
   const std::vector<std::string>& command_;
@@ -99,6 +104,7 @@ class CaseRun {
   inject::Faults faults_;
   transport::Places places_;
   std::unique_ptr<Work> job_;
+  std::optional<transport::Trace> trace_;  ///< of the last refit
 };
 
 }  // namespace refit::engine

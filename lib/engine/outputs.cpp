@@ -16,6 +16,7 @@
 #include "report/files.hpp"
 #include "report/printers.hpp"
 #include "report/statistics.hpp"
+#include "report/timeline.hpp"
 
 namespace refit::engine {
 namespace {
@@ -47,6 +48,14 @@ void remove_dumps(const std::string& folder, const std::string& side) {
   }
 }
 
+/// Returns a file of results that have a timeline.
+template <typename Make>
+Outputs::Make with_timeline(Make make) {
+  return [make](const report::Result& result) {
+    return result.timeline == nullptr ? std::nullopt : std::optional(make(result, *result.timeline));
+  };
+}
+
 std::optional<std::string> metrics(const report::Result& result) {
   if (report::weight_sync_samples(result).empty()) return std::nullopt;
   return report::to_m2n_metrics(result);
@@ -60,6 +69,8 @@ Outputs::Outputs(const cases::OutputSection& output) : force_(output.force) {
   add(output.hdf5, report::to_hdf5);
   add(output.junit, report::to_junit);
   add(output.m2n_metrics, metrics);
+  add(output.trace, with_timeline(report::to_chrome_trace));
+  add(output.timeline, with_timeline(report::to_svg));
   if (!output.dump_train.empty()) dumps_.push_back({output.dump_train, "train"});
   if (!output.dump_gen.empty()) dumps_.push_back({output.dump_gen, "gen"});
 }

@@ -44,16 +44,15 @@ std::vector<std::vector<Flow>> groups_of_pairs(const std::vector<int>& hosts, bo
 
 report::PairMatrix measure_matrix(transport::PairRates& pairs, const std::vector<int>& hosts, const PairTest& test) {
   const std::size_t ranks = hosts.size();
-  report::PairMatrix matrix{test.both_ways ? "both_ways" : "one_way",
-                            name(test.mechanism),
-                            test.alone,
-                            test.bytes,
-                            test.bytes_between_hosts,
-                            {ranks, std::vector<std::optional<double>>(ranks)}};
+  report::PairMatrix matrix{
+      test.both_ways ? "both_ways" : "one_way",          name(test.mechanism), test.alone, test.bytes, 0,
+      {ranks, std::vector<std::optional<double>>(ranks)}};
   const auto measure = [&](std::vector<Flow> flows) {
     std::erase_if(flows, [&](const Flow& flow) { return !pairs.serves(test.mechanism, flow); });
     if (flows.empty()) return;
-    const std::int64_t bytes = crosses(hosts, flows.front()) ? test.bytes_between_hosts : test.bytes;
+    const bool between = crosses(hosts, flows.front());
+    if (between) matrix.bytes_between_hosts = test.bytes_between_hosts;
+    const std::int64_t bytes = between ? test.bytes_between_hosts : test.bytes;
     const std::vector<double> rates = pairs.rates(test.mechanism, flows, bytes);
     for (std::size_t i = 0; i < flows.size(); ++i)
       matrix.rates[static_cast<std::size_t>(flows[i].from)][static_cast<std::size_t>(flows[i].to)] = rates[i];

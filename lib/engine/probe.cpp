@@ -238,7 +238,7 @@ class Probe {
   void measure_pairs(const transport::NetworkRates& network, Measured& measured) {
     const double seconds = options_.seconds / std::clamp(session_.size(), 4, kMostAlone);
     {
-      const Bench all = bench(is_device_ ? std::max(bytes_, most_bytes()) : bytes_, seconds, measured.notes);
+      const Bench all = bench(is_device_ ? most_bytes() : bytes_, seconds, measured.notes);
       for (const bool both_ways : {false, true}) {
         for (const Mechanism mechanism : mechanisms()) {
           const PairTest test{mechanism, both_ways, alone_, bytes_, bytes_between_hosts(network)};
@@ -288,13 +288,19 @@ class Probe {
 
   std::int64_t most_bytes() const { return options_.sizes.empty() ? bytes_ : std::max(bytes_, options_.sizes.back()); }
 
-  /// Returns as many bytes as show the slowest link of hosts, where several pairs may share it.
+  /// Returns as many bytes as show the slowest link of hosts, where several pairs may share it; whole MiB, or whole
+  /// multiples of kLeastShared.
   std::int64_t bytes_between_hosts(const transport::NetworkRates& network) const {
     if (network.slowest() <= 0) return 0;
-    if (alone_) return transport::bytes_that_show(network.slowest(), bytes_, kPairSeconds);
+    if (alone_) return rounded(transport::bytes_that_show(network.slowest(), bytes_, kPairSeconds), 1 << 20);
     const auto sharing = std::ranges::count(places_.hosts, places_.hosts.front());
     const double share = network.slowest() * kPairSeconds / static_cast<double>(sharing);
-    return std::clamp(static_cast<std::int64_t>(share), std::min(kLeastShared, bytes_), bytes_);
+    return rounded(std::clamp(static_cast<std::int64_t>(share), std::min(kLeastShared, bytes_), bytes_), kLeastShared);
+  }
+
+  /// Returns the largest multiple of `unit` in `bytes`, or `bytes` where there is none.
+  static std::int64_t rounded(std::int64_t bytes, std::int64_t unit) {
+    return bytes < unit ? bytes : bytes / unit * unit;
   }
 
   static void add_note(const std::string& text, std::vector<std::string>& notes) {

@@ -62,7 +62,8 @@ int refuse(const Case& c, const std::vector<std::string>& command, const Error& 
   judge_failure(c, {Ending::error, error.kind(), rank, "", error.what(), 0}, result);
   cases::OutputSection files = c.output;
   files.dump_train = files.dump_gen = "";  // no run, no dumps
-  for (std::string* path : {&files.json, &files.csv, &files.hdf5, &files.junit, &files.m2n_metrics})
+  for (std::string* path :
+       {&files.json, &files.csv, &files.hdf5, &files.junit, &files.m2n_metrics, &files.trace, &files.timeline})
     if (!input_of(c, *path).empty()) path->clear();
   Outputs outputs(files);
   try {

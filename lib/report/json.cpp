@@ -1,3 +1,5 @@
+#include <nlohmann/json.hpp>
+
 #include "report/format.hpp"
 #include "report/json_parts.hpp"
 #include "report/printers.hpp"

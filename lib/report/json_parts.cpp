@@ -1,10 +1,22 @@
 #include "report/json_parts.hpp"
 
+#include <nlohmann/json.hpp>
+
 namespace refit::report {
 
 void put_text(Json& json, const char* key, const std::string& value) {
   if (!value.empty()) json[key] = value;
 }
+
+template <typename Value>
+Json object(const std::vector<std::pair<std::string, Value>>& members) {
+  Json json = Json::object();
+  for (const auto& [key, value] : members) json[key] = value;
+  return json;
+}
+template Json object(const std::vector<std::pair<std::string, std::int64_t>>& members);
+template Json object(const std::vector<std::pair<std::string, double>>& members);
+template Json object(const std::vector<std::pair<std::string, std::string>>& members);
 
 namespace {
 

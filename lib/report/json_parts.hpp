@@ -1,8 +1,7 @@
 #pragma once
-// Parts that JSON documents of several schemas have in common. Private to this folder: nlohmann's header is slow to
-// compile.
+// Parts that JSON documents of several schemas have in common. Private to this folder.
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,12 +15,9 @@ using Json = nlohmann::ordered_json;
 /// Adds a string where there is one.
 void put_text(Json& json, const char* key, const std::string& value);
 
+/// Returns an object of numbers or texts.
 template <typename Value>
-Json object(const std::vector<std::pair<std::string, Value>>& members) {
-  Json json = Json::object();
-  for (const auto& [key, value] : members) json[key] = value;
-  return json;
-}
+Json object(const std::vector<std::pair<std::string, Value>>& members);
 
 Json to_json(const Environment& environment);
 Json to_json(const Settings& settings);

@@ -103,16 +103,18 @@ void print_matrix(std::ostream& out, const PairMatrix& matrix) {
 
 void print_sizes(std::ostream& out, const std::vector<SizeRow>& rows) {
   using Columns = std::map<std::int64_t, std::map<std::string, const SizeRow*>>;
-  std::vector<std::string> pairs, mechanisms;
+  std::vector<std::string> pairs;
   for (const SizeRow& row : rows) {
     if (std::ranges::find(pairs, row.pair) == pairs.end()) pairs.push_back(row.pair);
-    if (std::ranges::find(mechanisms, row.mechanism) == mechanisms.end()) mechanisms.push_back(row.mechanism);
   }
   for (const std::string& pair : pairs) {
     Columns by_size;
+    std::vector<std::string> mechanisms;
     const SizeRow* one = nullptr;
     for (const SizeRow& row : rows) {
-      if (row.pair == pair) by_size[row.bytes][row.mechanism] = one = &row;
+      if (row.pair != pair) continue;
+      by_size[row.bytes][row.mechanism] = one = &row;
+      if (std::ranges::find(mechanisms, row.mechanism) == mechanisms.end()) mechanisms.push_back(row.mechanism);
     }
     out << fmt::format("#\n# sizes, rank {} -> {} (the {} pair), one way, alone\n# {:>12}", one->from, one->to, pair,
                        "size");

@@ -7,6 +7,7 @@
 // Nothing here communicates: values that are maxima over ranks are reduced before they are put here.
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -33,6 +34,8 @@ struct Case {
   std::string description;
   std::string file;  ///< path of the case file; empty without one
 };
+
+struct Timeline;  // timeline.hpp
 
 /// Why a run ended early or missed an expectation.
 struct Failure {
@@ -374,9 +377,10 @@ struct Result {
   std::string plan_hash;                              ///< 32 hexadecimal digits; of the bulk path
   std::vector<Refit> refits;  ///< in order; weight_sync, host_seconds and phases are derived from them
   std::optional<Verification> verification;
-  std::vector<std::string> notes;  ///< facts for the reader, e.g. pairs of ranks that fell back to p2p
-  std::optional<Plan> plan;        ///< only of `refit plan`: makes it a `refit.plan` document
-  ByteMatrix byte_matrix;          ///< large worlds have it only on request
+  std::vector<std::string> notes;            ///< facts for the reader, e.g. pairs of ranks that fell back to p2p
+  std::optional<Plan> plan;                  ///< only of `refit plan`: makes it a `refit.plan` document
+  ByteMatrix byte_matrix;                    ///< large worlds have it only on request
+  std::shared_ptr<const Timeline> timeline;  ///< of the last refit, on request; nullptr: it did not end
 };
 
 }  // namespace refit::report

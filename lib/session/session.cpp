@@ -510,6 +510,7 @@ void Session::run(int place, bool paused, Seconds& seconds) {
     path.executor->execute();
     const double end = now();
     (std::string_view(path.name) == kBulk ? seconds.bulk : seconds.misc) += end - last;
+    trace(path.name, last, end);
     // What is not staged lies in one place alone: the other place's executor no longer knows what it holds.
     if (path.is_paused) paths_[static_cast<std::size_t>(1 - place)][at].executor->restart();
     if constexpr (requires { seconds.parts; }) {
@@ -533,7 +534,9 @@ RefitSeconds Session::refit(const std::function<void()>& finalise, std::optional
   held_versions_[place] = sent_versions_[place] = {};
   is_staged_ = false;
 
+  if (progress_.trace() != nullptr) progress_.trace()->prepare(space_);
   world_.barrier();
+  if (progress_.trace() != nullptr) progress_.trace()->start();
   RefitSeconds seconds;
   const double start = now();
   if (mine_.adapt) {
@@ -541,11 +544,13 @@ RefitSeconds Session::refit(const std::function<void()>& finalise, std::optional
     mine_.adapt();
   }
   seconds.adapt = now() - start;
+  trace("adapt", start, start + seconds.adapt);
   if (quantises_first()) {
     progress_.at("quantise");
     seconds.reduce = sent_->run(keeps_magnitudes_ && keeps_magnitudes_());
   }
   seconds.quantise = now() - start - seconds.adapt;
+  if (quantises_first()) trace("quantise", start + seconds.adapt, start + seconds.adapt + seconds.quantise);
   run(target_, false, seconds);
   const double last = now();
   const bool is_complete = !stages() || stages_everything();
@@ -556,6 +561,8 @@ RefitSeconds Session::refit(const std::function<void()>& finalise, std::optional
   const double end = now();
   seconds.finalise = end - last;
   seconds.total = end - start;
+  trace("finalize", last, end);
+  if (progress_.trace() != nullptr) progress_.trace()->finish();
   is_staged_ = stages();
   if (is_source()) sent_versions_[place] = version;
   if (own().destination) held_versions_[place] = version;
@@ -566,7 +573,9 @@ FlipSeconds Session::flip(const std::function<void()>& finalise) {
   if (!is_staged_) fail_usage("flip: no refit has been staged since the last flip");
   is_staged_ = false;
   progress_.at("barrier");
+  if (progress_.trace() != nullptr) progress_.trace()->prepare(space_);
   world_.barrier();
+  if (progress_.trace() != nullptr) progress_.trace()->start();
   FlipSeconds seconds;
   const double start = now();
   world_.barrier();  // gen ranks stop to wait for each other here: this is a part of the pause
@@ -579,9 +588,11 @@ FlipSeconds Session::flip(const std::function<void()>& finalise) {
     progress_.at("finalize");
     if (finalise) finalise();
     seconds.finalise = now() - last;
+    trace("finalize", last, last + seconds.finalise);
   }
   live_ = target_;
   seconds.total = now() - start;
+  if (progress_.trace() != nullptr) progress_.trace()->finish();
   return seconds;
 }
 

@@ -151,6 +151,9 @@ class Session {
   bool all_mapped_among(const plan::Domains& domains) const;
   std::int64_t next_number() const;
   void begin(const char* phase) { progress_.begin(phase, how_.phase_seconds); }
+  void trace(const char* phase, double start, double end) {
+    if (progress_.trace() != nullptr) progress_.trace()->add_phase(phase, start, end);
+  }
   void note(std::string text) {
     if (!text.empty()) notes_.push_back(std::move(text));
   }

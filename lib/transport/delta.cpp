@@ -246,7 +246,7 @@ class DeltaP2p final : public Executor {
     seconds_ = {};
     coding_ = {};
     bytes_ = changed_ = elements_ = 0;
-    to_self_.run(space_);
+    enqueue_traced(progress_.trace(), space_, Step::kernel, to_self_.bytes_written(), [&] { to_self_.run(space_); });
     if (follows) {
       send_changed();
     } else {
@@ -440,8 +440,11 @@ class DeltaP2p final : public Executor {
   void send_changed() {
     double start = now();
     auto* counts = reinterpret_cast<std::uint32_t*>(counts_.data());
-    sent_.count(space_, counts);
-    space_.fence();
+    {
+      const Stepping counting(progress_.trace(), Step::kernel, counts_.bytes());
+      sent_.count(space_, counts);
+      space_.fence();
+    }
     seconds_.count = now() - start;
 
     start = now();
@@ -564,6 +567,7 @@ class DeltaP2p final : public Executor {
         batch.messages.push_back(
             {pair.is_sent ? Message::Kind::send : Message::Kind::receive, pair.peer, wire, message->bytes});
         used += message->bytes;
+        (pair.is_sent ? batch.packed_bytes : batch.unpacked_bytes) += message->bytes;
         DeltaJob*& next = pair.is_sent ? encoded : decoded;
         for (std::size_t i = message->begin; i < message->end; ++i) {
           *next = jobs_[i];

@@ -75,11 +75,15 @@ class Direct final : public Executor {
 
   void execute() override {
     const auto start = std::chrono::steady_clock::now();
+    ++epoch_;
+    Trace* trace = progress_.trace();
+    const int begin = trace == nullptr ? 0 : trace->after(space_);
     engines_.begin(space_);
-    across_.run(space_, ++epoch_);
-    table_.run(space_, epoch_);
-    forwards_.run(space_, epoch_);
+    for (const kernels::CopyTable* table : {&across_, &table_, &forwards_})
+      enqueue_traced(trace, space_, Step::kernel, table->bytes_written(), [&] { table->run(space_, epoch_); });
     engines_.finish(space_);
+    if (trace != nullptr && engines_.bytes() > 0)
+      trace->add(Step::engine, begin, trace->after(engines_), engines_.bytes());
     enqueue_ = std::chrono::steady_clock::now() - start;
     if (fallback_) fallback_->execute();
     space_.fence();

@@ -104,13 +104,18 @@ class Golden final : public Executor {
   }
 
   void execute() override {
-    to_self_.run(space_);
+    enqueue_traced(progress_.trace(), space_, transport::Step::kernel, to_self_.bytes_written(),
+                   [&] { to_self_.run(space_); });
     std::size_t completed = 0;
     for (std::size_t started = 0; started < steps_.size(); ++started) {
       if (started - completed == slots_) complete(completed++);
       Step& step = steps_[started];
-      step.pack.run(space_);
-      space_.fence();
+      {
+        const Stepping packing(progress_.trace(), transport::Step::pack, step.pack.bytes_written(), step.tensor);
+        step.pack.run(space_);
+        space_.fence();
+      }
+      traced_.post(progress_.trace(), started % slots_, step.bytes, step.tensor, step.root);
       step.communicator->broadcast(staging_.data() + static_cast<std::int64_t>(started % slots_) * slot_bytes_,
                                    step.bytes, step.root, *requests_[started % slots_]);
     }
@@ -135,6 +140,8 @@ class Golden final : public Executor {
     progress_.set_waiting(true);
     transport::complete(*requests_[index % slots_]);
     progress_.set_waiting(false);
+    traced_.complete(progress_.trace(), index % slots_);
+    const Stepping placing(progress_.trace(), transport::Step::unpack, step.place.bytes_written(), step.tensor);
     step.place.run(space_);
     space_.fence();
   }
@@ -216,6 +223,7 @@ class Golden final : public Executor {
   kernels::CopyTable to_self_;
   std::vector<Step> steps_;
   std::vector<std::unique_ptr<Request>> requests_;
+  TracedMessages traced_;
 };
 
 }  // namespace

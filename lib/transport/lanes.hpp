@@ -7,7 +7,9 @@
 // completes.
 
 #include <algorithm>
+#include <functional>
 #include <memory>
+#include <numeric>
 #include <set>
 #include <vector>
 
@@ -21,6 +23,13 @@ struct BatchMessages {
   int lane = 0;  ///< of the stage's communicator
   std::int32_t first_tensor = 0;
   std::vector<Message> messages;
+  std::int64_t packed_bytes = 0;    ///< that `pack` writes
+  std::int64_t unpacked_bytes = 0;  ///< that `unpack` writes
+
+  std::int64_t bytes() const {
+    return std::transform_reduce(messages.begin(), messages.end(), std::int64_t{0}, std::plus(),
+                                 [](const Message& message) { return message.bytes; });
+  }
 };
 
 /// One stage in flight at a time, or a part of one: its batches, in order, with up to `ring` of them between pack and
@@ -64,14 +73,24 @@ class Lane {
     bool moved = false;
     while (posted_ < batches_.size() && posted_ < completed_ + requests_.size()) {
       Batch& batch = batches_[posted_];
-      batch.pack(space);
-      space.fence();
-      routes.communicator(batch.stage).post(batch.messages, batch.lane, *requests_[posted_ % requests_.size()]);
+      {
+        const Stepping packing(progress.trace(), Step::pack, batch.packed_bytes, batch.first_tensor);
+        batch.pack(space);
+        space.fence();
+      }
+      const std::size_t slot = posted_ % requests_.size();
+      if (progress.trace() != nullptr)
+        traced_.post(progress.trace(), slot, batch.bytes(), batch.first_tensor, peer_of(batch));
+      routes.communicator(batch.stage).post(batch.messages, batch.lane, *requests_[slot]);
       ++posted_;
       moved = true;
     }
     while (completed_ < posted_ && requests_[completed_ % requests_.size()]->test()) {
-      batches_[completed_].unpack(space);
+      progress.set_waiting(false);
+      traced_.complete(progress.trace(), completed_ % requests_.size());
+      const Batch& batch = batches_[completed_];
+      const Stepping unpacking(progress.trace(), Step::unpack, batch.unpacked_bytes, batch.first_tensor);
+      batch.unpack(space);
       space.fence();  // its chunk is free for the batch after next
       ++completed_;
       moved = true;
@@ -80,15 +99,18 @@ class Lane {
       const Batch& waiting = batches_[completed_];
       progress.stage = waiting.stage;
       progress.tensor = waiting.first_tensor;
-      progress.peer = waiting.messages.empty() ? -1 : waiting.messages.front().peer;
+      progress.peer = peer_of(waiting);
     }
     return moved;
   }
 
  private:
+  static int peer_of(const Batch& batch) { return batch.messages.empty() ? -1 : batch.messages.front().peer; }
+
   std::size_t ring_;
   std::vector<Batch> batches_;
   std::vector<std::unique_ptr<Request>> requests_;
+  TracedMessages traced_;
   std::size_t posted_ = 0;
   std::size_t completed_ = 0;
 };

@@ -41,6 +41,7 @@ class MiscStream final : public Executor {
       if (!gathers_.empty()) gathers_[b]->execute();
       progress_.stage = static_cast<std::int32_t>(b);
       progress_.tensor = first_tensor_[b];
+      traced_.post(progress_.trace(), b % kBuffers, layout_.bytes(static_cast<std::int32_t>(b)), first_tensor_[b], 0);
       stream_->broadcast(slot(b), layout_.bytes(static_cast<std::int32_t>(b)), 0, *requests_[b % kBuffers]);
     }
     for (std::size_t b = buffers < kBuffers ? 0 : buffers - kBuffers; b < buffers; ++b) complete(b);
@@ -148,7 +149,9 @@ class MiscStream final : public Executor {
     progress_.set_waiting(true);
     transport::complete(*requests_[buffer % kBuffers]);
     progress_.set_waiting(false);
+    traced_.complete(progress_.trace(), buffer % kBuffers);
     if (places_.empty()) return;
+    const Stepping placing(progress_.trace(), Step::unpack, places_[buffer].bytes_written(), first_tensor_[buffer]);
     places_[buffer].run(space_);
     space_.fence();
   }
@@ -167,6 +170,7 @@ class MiscStream final : public Executor {
   std::vector<std::unique_ptr<Executor>> gathers_;  // by buffer; source ranks only
   std::vector<kernels::CopyTable> places_;          // by buffer; destination ranks only
   std::array<std::unique_ptr<Request>, kBuffers> requests_;
+  TracedMessages traced_;
 };
 
 }  // namespace

@@ -158,6 +158,8 @@ class BatchBuilder {
     batch.packing = kernels::CopyTable(space_, pack_, sizes_);
     batch.unpacking = kernels::CopyTable(space_, unpack_, sizes_);
     batch.forwarding = kernels::CopyTable(space_, forwarded_, sizes_);
+    batch.packed_bytes = batch.packing.bytes_written();
+    batch.unpacked_bytes = batch.unpacking.bytes_written() + batch.forwarding.bytes_written();
     return batch;
   }
 
@@ -210,7 +212,7 @@ class P2p final : public Executor {
   }
 
   void execute() override {
-    to_self_.run(space_);
+    enqueue_traced(progress_.trace(), space_, Step::kernel, to_self_.bytes_written(), [&] { to_self_.run(space_); });
     run(lanes_, space_, routes_, progress_);
     space_.fence();
   }

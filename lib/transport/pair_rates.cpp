@@ -10,11 +10,16 @@
 namespace refit::transport {
 namespace {
 
-constexpr double kLong = 0.5;        ///< seconds of a message that is not repeated
+constexpr double kLong = 0.5;  ///< seconds of a message that is not repeated
+/// Seconds of a message that shows its link's rate on one lane already: it waits for nothing but the link.
+constexpr double kFull = 0.05;
 constexpr int kBatches = 3;          ///< repetitions, of which the best counts
 constexpr double kTimes = 1000;      ///< most transfers of a repetition
 constexpr std::int64_t kSlots = 16;  ///< messages that are under way on a lane, at most, while memory suffices
 constexpr std::int64_t kLeastPart = 256 << 10;  ///< of a message that is spread over lanes
+
+/// How one rank gets at another's memory.
+constexpr std::byte kStores{1}, kEngines{2};
 
 }  // namespace
 
@@ -34,19 +39,20 @@ PairRates::PairRates(const PairMeans& means, std::int64_t most_bytes, double sec
     means.space.fence();
   }
   if (means.communicator != nullptr) inbox_ = touched(most_bytes);
+  const std::byte how = kStores | (kernels::EngineTable::is_available() ? kEngines : std::byte{0});
   Control::Bytes mine;
   for (int rank = 0; rank < means.world.size(); ++rank) {
     const bool is_mapped = means.peers != nullptr && means.peers->map(rank) != nullptr;
-    mine.push_back(static_cast<std::byte>(is_mapped));
+    mine.push_back(is_mapped ? how : std::byte{0});
   }
-  mapped_ = means.world.gather_all(mine);
+  reached_ = means.world.gather_all(mine);
 }
 
 bool PairRates::serves(Mechanism mechanism, const Flow& flow) const {
   if (flow.from == flow.to) return false;
   if (mechanism == Mechanism::messages) return means_.communicator != nullptr;
-  if (mechanism == Mechanism::engines && !kernels::EngineTable::is_available()) return false;
-  return mapped_[static_cast<std::size_t>(flow.from)][static_cast<std::size_t>(flow.to)] != std::byte{0};
+  const std::byte how = reached_[static_cast<std::size_t>(flow.from)][static_cast<std::size_t>(flow.to)];
+  return (how & (mechanism == Mechanism::stores ? kStores : kEngines)) != std::byte{0};
 }
 
 std::vector<double> PairRates::timed(Mechanism mechanism, const std::vector<Flow>& flows, bool active, const Run& run) {
@@ -64,7 +70,7 @@ std::vector<double> PairRates::timed(Mechanism mechanism, const std::vector<Flow
   }
   Control::Bytes mine;
   append(mine, first);
-  if (slowest < kLong) {
+  if (slowest < seconds_) {
     const auto times = static_cast<int>(std::clamp(seconds_ / kBatches / std::max(slowest, 1e-9), 1.0, kTimes));
     for (int batch = 0; batch < kBatches; ++batch) append(mine, took(times));
   }
@@ -143,8 +149,8 @@ std::vector<double> PairRates::rates(Mechanism mechanism, const std::vector<Flow
     seconds = timed_stores(mechanism, flows, bytes, false);
   } else {
     seconds = timed_messages(flows, bytes, 1);
-    const bool is_long = *std::ranges::max_element(seconds) >= kLong;
-    if (means_.lanes > 1 && bytes >= means_.lanes * kLeastPart && !is_long) {
+    const bool is_full = *std::ranges::max_element(seconds) >= kFull;
+    if (means_.lanes > 1 && bytes >= means_.lanes * kLeastPart && !is_full) {
       const std::vector<double> on_all = timed_messages(flows, bytes, means_.lanes);
       for (std::size_t i = 0; i < seconds.size(); ++i) seconds[i] = std::min(seconds[i], on_all[i]);
     }

@@ -52,8 +52,8 @@ class PairRates {
   /// Returns whether bytes get from one rank to another by this mechanism. Not collective.
   bool serves(Mechanism mechanism, const Flow& flow) const;
   /// Returns the bytes per second of each flow, all of them at work at once, each with transfers of `bytes` that follow
-  /// each other without a pause. Messages: on one lane or on all, whichever is better. No rank sends, or receives, in
-  /// two flows; `serves` must hold for each.
+  /// each other without a pause. Messages: on one lane or on all, whichever is better; on one where they take long. No
+  /// rank sends, or receives, in two flows; `serves` must hold for each.
   std::vector<double> rates(Mechanism mechanism, const std::vector<Flow>& flows, std::int64_t bytes);
   /// Returns the seconds of one transfer from its start until it is complete, with nothing else under way; of messages
   /// half the time until an equal answer is there.
@@ -74,7 +74,7 @@ class PairRates {
   PairMeans means_;
   std::int64_t most_bytes_;
   double seconds_;
-  std::vector<Control::Bytes> mapped_;    ///< by rank: a byte for each rank, 1 where it is mapped
+  std::vector<Control::Bytes> reached_;   ///< by rank: a byte for each rank, how its memory is reached
   kernels::DeviceBuffer source_, inbox_;  ///< to send from, to receive in
 };
 

@@ -3,20 +3,14 @@
 // machine where the memory is shared, and by profilers.
 
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
 
 #include "kernels/profile.hpp"
+#include "transport/trace.hpp"
 
 namespace refit::transport {
-
-/// Returns nanoseconds of the machine's monotonic clock, which all its processes have in common.
-inline std::int64_t now_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
 
 /// Present position of one rank in its work. Atomics only, so that it can lie in shared memory. -1 means none.
 struct Where {
@@ -68,9 +62,16 @@ class Progress {
     if (where_.extends.load(std::memory_order_relaxed) && limit > 0) where_.deadline_ns = now_ns() + limit;
   }
 
-  void set_waiting(bool waiting) { where_.waiting.store(waiting, std::memory_order_relaxed); }
+  void set_waiting(bool waiting) {
+    where_.waiting.store(waiting, std::memory_order_relaxed);
+    if (trace_ != nullptr) trace_->set_waiting(waiting);
+  }
   void enter_collective() { where_.collectives.fetch_add(1, std::memory_order_relaxed); }
   const Where& where() const { return where_; }
+
+  /// Has the steps of what follows noted in `trace`, which outlives this; nullptr: no longer.
+  void set_trace(Trace* trace) { trace_ = trace; }
+  Trace* trace() const { return trace_; }
 
  private:
   void limit(double seconds, bool extends) {
@@ -95,6 +96,7 @@ class Progress {
   std::unique_ptr<Where> own_;
   Where& where_;
   kernels::ProfilePhase profile_;  // the working thread's
+  Trace* trace_ = nullptr;
 
  public:
   std::atomic<std::int32_t>& stage = where_.stage;

@@ -17,7 +17,7 @@ foreach(family deepseek_v3 deepseek_v32 glm4_moe gpt_oss llama4 minimax_m2 mixtr
   refit_run_test(rows_${family} run_rows.py --family ${family})
 endforeach()
 
-set(run_tests options commit colocated documented hdf5 fp16 fp8 quantised dequantised parts kv_scales injections diagnose digest bugs bug_schedules mistakes memory values killed outputs pipelines plan m2n deltas replaced sweep)
+set(run_tests options commit colocated documented hdf5 fp16 fp8 quantised dequantised parts kv_scales injections diagnose digest bugs bug_schedules mistakes memory values killed outputs pipelines plan probe m2n deltas replaced sweep)
 set(whole "")
 if(REFIT_WHOLE_RECORDS)
   set(whole --whole)

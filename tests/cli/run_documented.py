@@ -52,7 +52,7 @@ def check_documented(suite, names, documented, what):
 
 
 def keys_of_documents(suite):
-    """Runs, a run that fails, plans, a diagnosis, a digest and an inspection."""
+    """Runs, a run that fails, plans, a diagnosis, a digest, an inspection and a probe."""
     documented = sections(suite)["JSON"]
     dumps = ("--dump-gen", "gen", "--dump-train", "train")
     layouts = ("--train", "TP1", "--gen", "TP1", "--steps", 2, "--warmup", 0)
@@ -62,9 +62,10 @@ def keys_of_documents(suite):
     suite.run(0, "synth", *SMALL[1:], "small", "--force")
     suite.run(0, "digest", "small", "--gen", "TP1", "--from-dump", "gen", "--json", "digest.json", "--force")
     suite.run(0, "inspect", "qwen3-0.6b-small", "--json", "inspect.json", "--force")
+    suite.run(2, "probe", "--bytes", "256KiB", "--sizes", "4KiB", "--seconds", 0.002, "--json", "probe.json", "--force")
     suite.run(3, "run", *SMALL, "--train", "TP1", "--gen", "TP1+TP1", "--steps", 3, "--json", "drill.json", "--force",
               "--drill", "kill engine 0 after refit 1; restart engine 1 after refit 2")  # fmt: skip
-    for name in ("run", "plan", "diagnosis", "digest", "inspect", "drill"):
+    for name in ("run", "plan", "diagnosis", "digest", "inspect", "probe", "drill"):
         found = list(paths(suite.result(f"{name}.json")))
         suite.check(len(found) > 10, f"{name}.json has {len(found)} keys")
         check_documented(suite, found, documented, f"{name}.json")

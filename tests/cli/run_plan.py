@@ -249,12 +249,10 @@ def same_plan_as_run(suite):
 def probe(suite):
     for ranks in (1, 2, 4):
         file = f"measured-{ranks}.toml"
-        ended = suite.run(ranks, "probe", "--seconds", 0.005, "--save", file, "--force")
+        ended = suite.run(ranks, "probe", "--seconds", 0.005, "--bytes", "1MiB", "--sizes", "none", "--save", file, "--force")
         suite.check_code(ended, 0, f"probe with {ranks} ranks")
         rates = list(map(float, re.findall(r" ([\d.]+) GB/s", ended.out)))
         suite.check(len(rates) >= 2 and min(rates) > 0, f"rates {rates}", ended)
-        rows = re.findall(r"^ +\d+ +[-\d.]+(?: +[-\d.]+)*$", ended.out, re.MULTILINE)
-        suite.check(len(rows) == (ranks if ranks > 1 else 0), f"matrix {rows}", ended)
         _, document = plan(suite, f"probed-{ranks}", *LARGE, "--hardware", suite.path(file))
         suite.check(document["bound"]["seconds"] > 0, f"{file}: bound {document['bound']}")
     # a host's memory is that of both sides, in a plan as in a run

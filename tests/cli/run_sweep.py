@@ -95,6 +95,16 @@ def mistakes(suite):
             suite.check(suite.result("older.json").get("status") == "error", f"{arguments}: an older result", ended)
 
 
+def outputs_of_a_case_file(suite):
+    """Those that hold one case alone are left out."""
+    with open(suite.path("outputs.toml"), "w", encoding="utf-8") as file:
+        file.write('output.dump_gen = "dumps"\noutput.trace = "trace.json"\noutput.hdf5 = "result.h5"\n')
+    ended = suite.run(4, "run", "outputs.toml", *SMALL, "--gen", "TP2", "--sweep", "executor=p2p,direct")
+    suite.check_code(ended, 0, "a case file with outputs")
+    written = [name for name in ("dumps", "trace.json", "result.h5") if os.path.exists(suite.path(name))]
+    suite.check(not written, f"{written} were written", ended)
+
+
 def values_with_commas(suite):
     """Commas in quotes and brackets belong to a value; P:Q is a precision of each side."""
     ended = suite.run(4, "run", *SMALL[:-1], "--force", "--gen", "TP2", "--sweep", 'run.inject=["lost-update","stale-refit"],[]',
@@ -106,4 +116,4 @@ def values_with_commas(suite):
     suite.check(found == [(both, "bf16"), (both, "fp32"), ("[]", "bf16"), ("[]", "fp32")], f"{found}", ended)
 
 
-Suite(__doc__).main(the_same_as_runs, wrong_data_goes_on, a_timeout_ends_it, mistakes, values_with_commas)
+Suite(__doc__).main(the_same_as_runs, wrong_data_goes_on, a_timeout_ends_it, mistakes, outputs_of_a_case_file, values_with_commas)

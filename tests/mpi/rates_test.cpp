@@ -9,6 +9,7 @@
 
 #include "core/clock.hpp"
 #include "transport/mpi/mpi.hpp"
+#include "transport/pair_rates.hpp"
 
 namespace refit::transport {
 namespace {
@@ -247,6 +248,46 @@ TEST(HostRates, OfOneHostAreThoseOfItsMemory) {
     EXPECT_GE(rates.memory, 2 * rates.pair_message);
     EXPECT_EQ(rates.network.best(), 0);
   }
+}
+
+/// Every pair with the slow link's rank has that link's rate, alone, in a round, and both ways; a message takes as long
+/// as its link says. Only ranks of one host store into each other's memory.
+TEST(PairRates, AreThoseOfEachPairsLink) {
+  constexpr double kSlow = 20e6, kFast = 1e301;
+  constexpr std::int64_t kBytes = 256 << 10;
+  const auto world = transport::make_mpi_control();
+  const kernels::ExecutionSpace space;
+  const OneHost peers(transport::make_mpi_peer_memory(kBytes), {0, 0, 1, 1}, world->rank());
+  Shaped communicator(transport::make_mpi_communicator({0, 1, 2, 3}, 0, 2), {kFast, kFast, kSlow, kFast});
+  PairRates pairs({space, *world, &peers, &communicator, 2}, kBytes, 0.002);
+  for (int from = 0; from < 4; ++from) {
+    for (int to = 0; to < 4; ++to) {
+      const Flow flow{from, to};
+      EXPECT_EQ(pairs.serves(Mechanism::messages, flow), from != to);
+      EXPECT_EQ(pairs.serves(Mechanism::stores, flow), from != to && from / 2 == to / 2);
+      EXPECT_FALSE(pairs.serves(Mechanism::engines, flow));  // of devices
+    }
+  }
+  expect_rate(pairs.rates(Mechanism::stores, {{1, 0}}, kBytes).front());
+  EXPECT_GT(pairs.seconds_of_one(Mechanism::stores, {2, 3}, 4096), 0);
+  const auto check = [&](const std::vector<Flow>& flows) {
+    const std::vector<double> rates = pairs.rates(Mechanism::messages, flows, kBytes);
+    ASSERT_EQ(rates.size(), flows.size());
+    for (std::size_t i = 0; i < flows.size(); ++i) {
+      const bool is_slow = flows[i].from == 2 || flows[i].to == 2;
+      if (is_slow) {
+        EXPECT_LE(rates[i], kSlow * 1.01);
+      } else {
+        EXPECT_GT(rates[i], 2 * kSlow);
+      }
+    }
+  };
+  check({{0, 1}});
+  check({{0, 2}});
+  check({{2, 3}, {0, 1}});
+  check({{0, 3}, {3, 0}});
+  check({{1, 2}, {2, 1}});
+  EXPECT_GE(pairs.seconds_of_one(Mechanism::messages, {3, 2}, kBytes), static_cast<double>(kBytes) / kSlow / 1.01);
 }
 
 }  // namespace

@@ -37,7 +37,6 @@ class Place:
 
     def __init__(self, refit, root, work):
         self.refit, self.root, self.work = refit, root, work
-        shutil.rmtree(work, ignore_errors=True)
         for folder in ("bin", "scripts", "build/cpu/bin", "build/cuda/bin", "data", "tmp"):
             (work / folder).mkdir(parents=True)
         for name in ("inputs", "tests", "docs", "examples", "results", "app", "lib"):
@@ -181,6 +180,7 @@ def main():
     parser.add_argument("pages", nargs="*")
     arguments = parser.parse_args()
     root, work = arguments.root.resolve(), arguments.work.resolve()
+    shutil.rmtree(work, ignore_errors=True)  # its links to the source tree above all
     total, problems = 0, []
     for page in map(pathlib.Path, arguments.pages or pages(root)):
         text = (root / page).read_text(encoding="utf-8")

@@ -57,6 +57,8 @@ def cuda_refit(arguments):
     if "run" in arguments and os.environ.get("OMPI_COMM_WORLD_RANK", "0") != "0":
         return
     words = ["plan" if word == "run" else word for word in without_device(arguments)]
+    if "--sizes" in words:  # a host's memory is not that of GPUs
+        words[words.index("--sizes") + 1] = "4KiB"
     become([EXE, *words, *(["--seconds", "0.01"] if "probe" in words else [])])
 
 

@@ -83,6 +83,7 @@ class Shard {
 struct Group {
   std::int32_t stage = 0;
   std::int32_t first_tensor = 0;
+  std::int64_t bytes = 0;  ///< of this rank's shards
   std::vector<ReshardCall> calls;
   kernels::CopyTable pack;   // storages -> staging, before the group
   kernels::CopyTable place;  // staging -> storages, after it
@@ -165,6 +166,7 @@ class M2n final : public Executor {
         if (!mesh.has(rank)) continue;
         shard.emplace(*reshard, mesh, by_index, layout, rank, memory);
         call.end(side).data = shard->in_place();
+        group.bytes += shard->bytes();
         if (shard->in_place() == nullptr) staged += round_up(shard->bytes(), kStorageAlignment);
       }
       slot_bytes = std::max(slot_bytes, staged);
@@ -186,8 +188,12 @@ class M2n final : public Executor {
       if (started - completed == slots_) complete(completed++);
       Group& group = groups_[started];
       show(group);
-      group.pack.run(space_);
-      space_.fence();
+      {
+        const Stepping packing(progress_.trace(), Step::pack, group.pack.bytes_written(), group.first_tensor);
+        group.pack.run(space_);
+        space_.fence();
+      }
+      traced_.post(progress_.trace(), started % slots_, group.bytes, group.first_tensor, -1);
       resharder_->post(group.calls, group.stage, *requests_[started % slots_]);
     }
     while (completed < groups_.size()) complete(completed++);
@@ -247,6 +253,8 @@ class M2n final : public Executor {
     progress_.set_waiting(true);
     transport::complete(*requests_[index % slots_]);
     progress_.set_waiting(false);
+    traced_.complete(progress_.trace(), index % slots_);
+    const Stepping placing(progress_.trace(), Step::unpack, group.place.bytes_written(), group.first_tensor);
     group.place.run(space_);
     space_.fence();
   }
@@ -259,6 +267,7 @@ class M2n final : public Executor {
   std::vector<Group> groups_;
   std::unique_ptr<Resharder> resharder_;
   std::vector<std::unique_ptr<Request>> requests_;
+  TracedMessages traced_;
   std::unique_ptr<Executor> p2p_;
   double operations_seconds_ = 0;
   double leftovers_seconds_ = 0;
