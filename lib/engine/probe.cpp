@@ -14,14 +14,14 @@
 #include "core/console.hpp"
 #include "core/files.hpp"
 #include "core/text.hpp"
+#include "engine/case_run.hpp"
 #include "engine/describe.hpp"
-#include "engine/device.hpp"
 #include "engine/engine.hpp"
 #include "engine/expect.hpp"
 #include "engine/launch.hpp"
-#include "engine/mpi_start.hpp"
 #include "engine/outputs.hpp"
 #include "engine/pair_tests.hpp"
+#include "engine/reporting.hpp"
 #include "engine/supervisor.hpp"
 #include "engine/surroundings.hpp"
 #include "kernels/device_name.hpp"
@@ -140,10 +140,9 @@ struct Measured {
 /// Measurement of the links between the ranks: every function is collective.
 class Probe {
  public:
-  Probe(const transport::MpiSession& session, transport::Control& world, transport::Links& links, const Places& places,
-        const ProbeOptions& options, transport::Progress& progress)
-      : session_(session),
-        world_(world),
+  Probe(transport::Control& world, transport::Links& links, const Places& places, const ProbeOptions& options,
+        transport::Progress& progress)
+      : world_(world),
         links_(links),
         places_(places),
         options_(options),
@@ -152,7 +151,7 @@ class Probe {
         bytes_(options.bytes > 0 ? options.bytes
                : is_device_      ? kPeerBytes
                                  : kPairBytes),
-        alone_(options.pairs == PairsAtOnce::automatic ? session.size() <= kMostAlone
+        alone_(options.pairs == PairsAtOnce::automatic ? world.size() <= kMostAlone
                                                        : options.pairs == PairsAtOnce::one) {}
 
   /// Returns what was asked for and what follows from it.
@@ -170,15 +169,15 @@ class Probe {
   Measured operator()() {
     Measured measured;
     // Pairs of ranks take their share of `seconds` one after the other; the other rates come on top.
-    progress_.begin("probe", limits_.phase() + options_.seconds * (session_.size() + 20));
+    progress_.begin("probe", limits_.phase() + options_.seconds * (world_.size() + 20));
     prepare(measured.notes);
     const ProbedRates rates = measure();
     measured.rates = to_report(rates);
     measured.probe.latency = rates.latency;
     measured.hardware = hardware_file(links_.rates(rates, places_), places_);
-    if (session_.size() > 1) measure_pairs(rates.network, measured);
-    if (session_.rank() != 0) return measured;
-    print_rates(rates, is_device_, session_.size() > 1);
+    if (world_.size() > 1) measure_pairs(rates.network, measured);
+    if (world_.rank() != 0) return measured;
+    print_rates(rates, is_device_, world_.size() > 1);
     for (const std::string& note : measured.notes) print("# note           {}\n", note);
     return measured;
   }
@@ -186,12 +185,12 @@ class Probe {
  private:
   /// Makes what bytes are moved by.
   void prepare(std::vector<std::string>& notes) {
-    std::vector<int> everybody(static_cast<std::size_t>(session_.size()));
+    std::vector<int> everybody(static_cast<std::size_t>(world_.size()));
     std::iota(everybody.begin(), everybody.end(), 0);
-    if (session_.size() > 1) together(world_, [&] { add_note(links_.prepare(), notes); });
-    if (session_.size() > 1 || links_.probes_messages())
+    if (world_.size() > 1) together(world_, [&] { add_note(links_.prepare(), notes); });
+    if (world_.size() > 1 || links_.probes_messages())
       communicator_ = links_.communicator(transport::Purpose::bulk, everybody, kLanes);
-    if (session_.size() > 1 && is_device_) {
+    if (world_.size() > 1 && is_device_) {
       peers_ = links_.peer_memory(std::max(kPeerBytes, most_bytes()));
       add_note(peers_->note(), notes);
     }
@@ -201,13 +200,13 @@ class Probe {
 
   /// Measures the bound's rates, with the first half of the ranks as train ranks and the others as gen ranks.
   ProbedRates measure() {
-    const int senders = std::max(1, session_.size() / 2);
+    const int senders = std::max(1, world_.size() / 2);
     return links_.probe({space_,
                          places_,
                          communicator_.get(),
                          peers_.get(),
                          kLanes,
-                         {senders, session_.size() - senders},
+                         {senders, world_.size() - senders},
                          {senders, senders * kPeerBytes, kPeerBytes},
                          kPeerBytes},
                         options_.seconds);
@@ -236,7 +235,7 @@ class Probe {
   }
 
   void measure_pairs(const transport::NetworkRates& network, Measured& measured) {
-    const double seconds = options_.seconds / std::clamp(session_.size(), 4, kMostAlone);
+    const double seconds = options_.seconds / std::clamp(world_.size(), 4, kMostAlone);
     {
       const Bench all = bench(is_device_ ? most_bytes() : bytes_, seconds, measured.notes);
       for (const bool both_ways : {false, true}) {
@@ -246,7 +245,7 @@ class Probe {
           progress_.begin("probe", limits_.phase() + 2 * groups * (4 * seconds + kSlowSeconds));
           report::PairMatrix matrix = measure_matrix(*all.pairs, places_.hosts, test);
           if (report::summary_of(matrix).pairs == 0) continue;
-          if (session_.rank() == 0) report::print_matrix(std::cout, matrix);
+          if (world_.rank() == 0) report::print_matrix(std::cout, matrix);
           measured.probe.matrices.push_back(std::move(matrix));
         }
       }
@@ -257,7 +256,7 @@ class Probe {
     Bench own;
     measure_sizes_of_pairs(
         [&](const transport::Flow& flow) {
-          const bool takes_part = session_.rank() == flow.from || session_.rank() == flow.to;
+          const bool takes_part = world_.rank() == flow.from || world_.rank() == flow.to;
           own = {};
           own = bench(takes_part ? most_bytes() : 1, options_.seconds / 4, measured.notes);
           return own.pairs.get();
@@ -280,7 +279,7 @@ class Probe {
     };
     one("slowest", pairs.slowest);
     if (pairs.fastest != pairs.slowest) one("fastest", pairs.fastest);
-    if (session_.rank() == 0) report::print_sizes(std::cout, measured.probe.sizes);
+    if (world_.rank() == 0) report::print_sizes(std::cout, measured.probe.sizes);
   }
 
   /// Those that this build may have; pairs that one does not serve are left out of its matrix.
@@ -307,7 +306,6 @@ class Probe {
     if (!text.empty()) notes.push_back(text);
   }
 
-  const transport::MpiSession& session_;
   transport::Control& world_;
   transport::Links& links_;
   const Places& places_;
@@ -350,49 +348,30 @@ bool measure(const ProbeOptions& options, Board& board, Supervisor& supervisor, 
   const cases::Limits limits;
   transport::Progress& progress = supervisor.progress();
   progress.begin_unprofiled("MPI_Init", limits.phase());
-  MpiStart start(board, this_launch());
-  const transport::MpiSession session(&progress);
-  start.returned(session.size());
-  std::optional<kernels::Runtime> runtime;
-  const auto world = transport::make_mpi_control(&progress);
-  supervisor.connect(*world);
-  const bool root = session.rank() == 0;
-  job.ranks = session.size();
-  try {
-    progress.begin("setup", limits.phase());
-    require_no_refusal(*world, nullptr);
-    start_device(runtime, session, *world, progress, limits);
-    together(*world, [&] {
-      if (!root) return;
-      outputs.check();
-      outputs.remove_older();
-    });
-    board.may_write() = true;
-    const Places places = places_of(*world);
-    job.environment.job = gather_job(*world, this_launch());
-    together(*world, [&] { kernels::device_name(); });
-    job.environment.ranks = gather_ranks(*world, places);
-    const std::unique_ptr<transport::Links> links = transport::make_links(*world, kTimeoutSeconds, progress);
-    Probe probe(session, *world, *links, places, options, progress);
+  JobProcess process(board, supervisor);
+  transport::Control& world = process.world();
+  job.ranks = process.size();
+  const auto work = [&] {
+    process.begin(limits);
+    process.check(outputs, [] {});
+    const Places places = places_of(world);
+    job.environment.job = gather_job(world, this_launch());
+    together(world, [&] { kernels::device_name(); });
+    job.environment.ranks = gather_ranks(world, places);
+    const std::unique_ptr<transport::Links> links = transport::make_links(world, kTimeoutSeconds, progress);
+    Probe probe(world, *links, places, options, progress);
     job.settings = probe.settings();
-    if (root) report::print_probe_header(std::cout, job);
+    if (process.is_root()) report::print_probe_header(std::cout, job);
     measured = probe();
     job.rates = measured.rates;
     job.notes = measured.notes;
-  } catch (const CollectiveError& error) {
+  };
+  attempt(supervisor, work, [&](const CollectiveError& error) {
     judge_failure({}, {Ending::error, error.kind(), error.rank(), "probe", error.what(), 0}, job);
-    if (root) print_error("refit: error: {}\n", error.what());
-  } catch (const Error& error) {
-    supervisor.fail(error.kind(), error.what());
-  } catch (const std::bad_alloc&) {
-    supervisor.fail(ErrorKind::runtime, "out of memory");
-  } catch (const std::exception& error) {
-    supervisor.fail(ErrorKind::runtime, error.what());
-  }
-  progress.begin_unprofiled("finish", limits.phase());
-  world->barrier();
-  progress.begin_unprofiled("MPI_Finalize", limits.phase());
-  return root;
+    if (process.is_root()) print_error("refit: error: {}\n", error.what());
+  });
+  process.finish(limits);
+  return process.is_root();
 }
 
 /// Reports a failure that not all ranks have seen, for the supervisor; returns its exit code. `job`: what was known
@@ -407,11 +386,6 @@ int report_failure(const Failure& failure, Board& board, Outputs& outputs, bool 
   if (!is_root) outputs.leave_written();
   outputs.write(job);
   return job.exit_code;
-}
-
-void end_job(int code) {
-  remove_temporaries();
-  transport::MpiSession::abort(code);
 }
 
 }  // namespace
