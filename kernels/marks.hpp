@@ -27,8 +27,7 @@ class Marks {
   /// its number.
   int after(const ExecutionSpace& space);
   int after(const EngineTable& engines);
-  /// Returns the nanoseconds of the machine's monotonic clock. Everything before the instant must be complete: a fence
-  /// of the space, which waits for the engines that were finished on it.
+  /// Returns the nanoseconds of the machine's monotonic clock, once the instant is past.
   std::int64_t ns(int mark) const;
 
  private:
