@@ -137,15 +137,14 @@ std::string completion_of(const CLI::App& command) {
     if (option->check_name("--help")) continue;
     for (const std::string& one : option->get_lnames()) {
       options.push_back("--" + one);
-      if (!has_value(*option)) continue;
+      if (!has_value(*option) || one == "set") continue;  // its values are keys, of all commands alike
       const std::string words = completed("--" + one, choices_of(*option));
       if (words.empty())
         files.push_back(name + ":--" + one);
-      else if (one != "set")
+      else
         values += fmt::format("    {}:--{}) {} ;;\n", name, one, words);
     }
   }
-  std::erase(files, name + ":--set");
   if (!files.empty()) values += fmt::format("    {}) return ;;\n", fmt::join(files, " | "));
   for (const CLI::Option* option : shown(command, true)) {
     const std::string words = completed(option->get_name(true), choices_of(*option));
