@@ -241,6 +241,10 @@ class Report:
                 why = outcome.reason or "; ".join(outcome.baseline["differences"])
                 word = compared if outcome.status == "passed" else outcome.status
                 print(f"  {word:8} {outcome.title}: {short(why)}")
+        apart = [outcome for outcome in self.outcomes if outcome.baseline.get("verdict") in ("new", "other settings")]
+        if apart:
+            why = "; ".join(apart[0].baseline["differences"])
+            print(f"not compared with the baseline: {len(apart)}; {apart[0].name}: {short(why)}")
         print(f"page: {self.path('index.html')}", flush=True)
         self.tell_github()
 

@@ -15,7 +15,7 @@ from .documents import each, number, numbers, part, value
 FEW = 4  # samples; fewer have no quartiles
 # More samples of the same, and limits: these change nothing of what a refit does.
 NOT_OF_THE_WORK = {"steps", "timeout_seconds", "phase_seconds", "count_seconds"}
-VERSIONS = ("refit", "compiler", "mpi", "nccl", "cuda", "kokkos", "hdf5", "launcher")
+VERSIONS = ("refit", "commit", "compiler", "mpi", "nccl", "cuda", "kokkos", "hdf5", "launcher")
 DEVICE_NUMBER = re.compile(r"\bcuda\d+\b|\b[0-9a-fA-F]+:[0-9a-fA-F:.]+")
 MS, MB, GB = (1e3, "ms"), (1e-6, "MB"), (1e-9, "GB/s")
 

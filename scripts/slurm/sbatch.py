@@ -95,7 +95,7 @@ def without_gpus(cluster, document, refit):
     """The cluster as this build of refit can use it."""
     if not cluster["gpus_per_node"] or document["environment"].get("cuda"):
         return cluster
-    print(f"sbatch.py: {refit} is built without CUDA: ranks run on CPUs, a core each", file=sys.stderr)
+    print(f"sbatch.py: {refit} is built without CUDA: ranks run on CPUs", file=sys.stderr)
     return {**cluster, "gpus_per_node": 0}
 
 
@@ -193,7 +193,7 @@ def main():
     if "--" in own:
         own, handed = own[: own.index("--")], own[own.index("--") + 1 :]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", help="case file")
+    parser.add_argument("case", help="case file, or the name of one that comes with refit")
     parser.add_argument("cluster", help="cluster file")
     parser.add_argument("--refit", help="executable (default: build/cuda/bin/refit where there are GPUs, else build/cpu's)")
     args = parser.parse_args(own)
@@ -214,7 +214,7 @@ def main():
         f"{'colocated, ' if colocated else ''}{ranks} tasks on {nodes} node{'s' if nodes > 1 else ''}.",
         "set -euo pipefail",
         *environment(cluster),
-        *launch(cluster, refit, os.path.abspath(args.case), handed, colocated, per_node),
+        *launch(cluster, refit, os.path.abspath(document["case"]["file"]), handed, colocated, per_node),
     ]
     print("\n".join(lines))
 

@@ -104,8 +104,10 @@ class CompareTest(unittest.TestCase):
         """Another machine can be faster; the page has the words of the terminal, and nothing in it is taken for HTML."""
         other = result(0.5)
         other["environment"]["hosts"][0].update(cores=96, cpu="Y & <Z>")
+        other["environment"]["commit"] = "4711"
         told = self.compare(result(), other, "--html", self.path("p.html"))
         self.assertIn("hosts: A 1 x 8 cores, X, B 1 x 96 cores, Y & <Z>", told)
+        self.assertIn("commit: A has none, B 4711", told)
         words = self.page()
         for said in ("B's median weight_sync is 0.5 times A's", "96 cores, Y & <Z>", "refit run <case>"):
             self.assertIn(said, words)

@@ -313,8 +313,10 @@ class MatrixTest(unittest.TestCase):
             ("a", "pass 2 1 2", 1, "worse"), ("a", "pass 2 1 0.5", 0, "same"),
         ):  # fmt: skip
             self.matrix(**{c: words})
-            self.run_matrix(code, "--force", "--baseline", "base.json", "--only", c)
+            ended = self.run_matrix(code, "--force", "--baseline", "base.json", "--only", c)
             self.assertEqual(self.results()[c]["baseline"]["verdict"], verdict, words)
+            apart = "not compared with the baseline: 1; c: the baseline has no such case\n"
+            self.assertEqual(apart in ended.stdout, verdict == "new", ended.stdout)
             if words == "pass 2 2":
                 self.assertEqual(self.results()["a"]["baseline"]["differences"], ["payload bulk_bytes is 200, baseline 100"])
                 failure = ET.fromstring(self.read("out", "matrix.xml")).find(".//testcase[@name='a']/failure")

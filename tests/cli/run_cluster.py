@@ -9,6 +9,7 @@ import importlib.util
 import itertools
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -140,6 +141,8 @@ def slurm(suite):
         suite.check(f"--signal=TERM@{seconds}\n" in texts[name], f"{name}: no signal before the time limit")
     short = sbatch(suite, demo, HOSTS + 'time = "00:02:00"\n')
     suite.check("--signal=TERM@30\n" in short.stdout, f"two minutes: {short.stdout}")
+    named = sbatch(suite, "demo-synthetic", HOSTS)
+    suite.check(f" run {shlex.quote(os.path.realpath(demo))} " in named.stdout, f"a case by its name: {named.stdout}{named.stderr}")
     for name in ("hosts", "changed"):
         suite.check("srun --mpi=pmix --kill-on-bad-exit=1 " in texts[name], f"{name}: {texts[name]}")
 
