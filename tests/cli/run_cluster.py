@@ -72,7 +72,8 @@ sys.exit(code)
 def sbatch(suite, case, cluster, *arguments, refit=None):
     path = write(suite.path("cluster.toml"), cluster)
     command = [sys.executable, os.path.join(SCRIPTS, "slurm", "sbatch.py"), case, path, "--refit", refit or suite.args.refit]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=LIMIT_SECONDS)
+    environment = {**os.environ, "REFIT_INPUTS": suite.args.inputs}
+    return subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=LIMIT_SECONDS)
 
 
 def check_script(suite, text, ranks, nodes):
@@ -142,7 +143,7 @@ def slurm(suite):
     short = sbatch(suite, demo, HOSTS + 'time = "00:02:00"\n')
     suite.check("--signal=TERM@30\n" in short.stdout, f"two minutes: {short.stdout}")
     named = sbatch(suite, "demo-synthetic", HOSTS)
-    suite.check(f" run {shlex.quote(os.path.realpath(demo))} " in named.stdout, f"a case by its name: {named.stdout}{named.stderr}")
+    suite.check(f" run {shlex.quote(os.path.abspath(demo))} " in named.stdout, f"a case by its name: {named.stdout}{named.stderr}")
     for name in ("hosts", "changed"):
         suite.check("srun --mpi=pmix --kill-on-bad-exit=1 " in texts[name], f"{name}: {texts[name]}")
 
