@@ -26,9 +26,12 @@ import tempfile
 import time
 from dataclasses import dataclass
 
-import torch
-import torch.distributed
-import torch.multiprocessing
+try:
+    import torch
+    import torch.distributed
+    import torch.multiprocessing
+except ImportError as error:
+    sys.exit(f"torch_refit.py: {error}; it times torch itself, so install torch for {sys.executable}")
 
 DTYPES = {
     "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64,
