@@ -149,6 +149,7 @@ def run_page(place, page, text):
     for block in blocks(text):
         name = re.match(r"# ([\w./-]+\.(?:toml|json))\n", block.text)
         if name:
+            (place.work / name[1]).parent.mkdir(parents=True, exist_ok=True)
             (place.work / name[1]).write_text(block.text, encoding="utf-8")
         if block.language == "sh":
             problems += run_block(place, page, block)
