@@ -6,7 +6,7 @@
 
 Takes what `refit run --json`, a sweep's --json, scripts/matrix.py (matrix.json) and `refit probe --json` write; both files must be
 of one kind. Cases of sweeps and matrices are matched by their names. Needs Python 3.11 and nothing else. Exit code: 0 compared,
-2 a file that cannot be, or a page that cannot be written.
+2 a file that cannot be, or a page or stdout that cannot be written.
 """
 
 import argparse
@@ -35,11 +35,15 @@ def main():
         print(f"error: {mistake}", file=sys.stderr)
         return 2
     try:
+        sys.stdout.reconfigure(errors="backslashreplace")
         for line in terminal.write(a, b, both, only_a, only_b):
-            print(line)
+            print(terminal.plain(line))
         sys.stdout.flush()
-    except BrokenPipeError:  # a reader that has had enough
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # else a reader that has had enough
+            print(f"error: cannot write to stdout: {error.strerror}", file=sys.stderr)
+            return 2
     return 0
 
 

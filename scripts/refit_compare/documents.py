@@ -5,6 +5,7 @@ Nothing is taken for granted about what stands in them: a part that is missing o
 
 import json
 import math
+import sys
 from dataclasses import dataclass
 
 KINDS = {"refit.result": "a run", "refit.sweep": "a sweep", "refit.matrix": "a matrix", "refit.probe": "a probe"}
@@ -82,7 +83,10 @@ def each(document, *path):
 
 
 def is_number(found):
-    return isinstance(found, (int, float)) and not isinstance(found, bool) and math.isfinite(found)
+    """Is it one that floating point has? An integer of JSON may be larger than any."""
+    if isinstance(found, bool) or not isinstance(found, (int, float)):
+        return False
+    return math.isfinite(found) if isinstance(found, float) else abs(found) <= sys.float_info.max
 
 
 def number(document, *path):

@@ -21,8 +21,12 @@ faster or slower only where both did the same (settings, layouts, payload) and t
 
 def write(file, force, a, b, both, only_a, only_b):
     """Mistake: the page cannot be written, or there is a file already."""
-    if os.path.exists(file) and not force:
-        raise Mistake(f"--html {file}: exists; give another name or --force")
+    if os.path.exists(file):
+        for one in (a, b):
+            if os.path.samefile(file, one.file):
+                raise Mistake(f"--html {file}: is {one.file}, which is compared; give another name")
+        if not force:
+            raise Mistake(f"--html {file}: exists; give another name or --force")
     body = [_head(a, b)]
     if len(both) == 1 and not only_a and not only_b:
         body.append(f"<p>{_verdict(both[0])}: {escape(both[0].sentence)}</p>")
@@ -30,8 +34,9 @@ def write(file, force, a, b, both, only_a, only_b):
     else:
         body += [_cases(both, only_a, only_b), "<h2>Case by case</h2>"]
         body += [_folded(number, pair) for number, pair in enumerate(both)]
+    text = page.document(f"refit: {os.path.basename(a.file)}, {os.path.basename(b.file)}", body)
     try:
-        write_whole(file, page.document(f"refit: {os.path.basename(a.file)}, {os.path.basename(b.file)}", body))
+        write_whole(file, text.encode("utf-8", "backslashreplace").decode("utf-8"))
     except OSError as error:
         raise Mistake(f"--html {file}: {error.strerror}") from None
 

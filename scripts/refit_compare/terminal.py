@@ -17,6 +17,11 @@ def shown(figure):
     return f"{figure:,.1f}" if abs(figure) >= 1000 else f"{figure:.4g}"
 
 
+def plain(line):
+    """With escapes for what a terminal would obey, and for halves of characters, which no encoding has."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
+
+
 def times(ratio):
     return "-" if ratio is None else f"{ratio:.3g}"
 

@@ -157,6 +157,26 @@ class CompareTest(unittest.TestCase):
         command = [sys.executable, os.path.join(ROOT, "scripts", "compare.py"), self.path("none"), self.folder]
         self.assertEqual(subprocess.run(command, capture_output=True).returncode, 2)
 
+    def test_odd_values(self):
+        """Integers that no float has, halves of characters, what a terminal would obey; and no page in place of a result."""
+        odd = result(executor="\ud800\x1b[31m")
+        odd["weight_sync"]["samples"].append(10**400)
+        odd["rates"] = {"memory": 10**400, "pair": 10**308}
+        for a, b in ((odd, odd), (odd, result())):
+            said = self.compare(a, b, "--html", self.path("p.html"), "--force")
+            self.assertNotIn("\x1b", said)
+            self.page()
+        self.assertIn(r"A \ud800\x1b[31m, B p2p", said)
+        self.assertIn("which is compared", self.compare(result(), result(), "--html", self.path("b.json"), "--force", code=2))
+
+    def test_full_disk(self):
+        file = self.write("a.json", result())
+        with open("/dev/full", "w", encoding="utf-8") as full:
+            command = [sys.executable, os.path.join(ROOT, "scripts", "compare.py"), file, file]
+            ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        self.assertEqual((ended.returncode, ended.stderr.count("\n")), (2, 1), ended.stderr)
+        self.assertIn("cannot write to stdout: No space left", ended.stderr)
+
     def test_parts_of_a_wrong_type(self):
         """Whatever stands in a part, it counts as not there."""
         sys.path.insert(0, os.path.join(ROOT, "scripts"))

@@ -5,6 +5,7 @@
 
 import csv
 import os
+import subprocess
 import sys
 import xml.etree.ElementTree as ET
 
@@ -77,6 +78,8 @@ def mistakes(suite):
         (("--sweep", "gen=TP2,TP3"), "gen=TP3: "),
         (("--sweep", "gen=TP2,TP8"), "this sweep needs 10 ranks, for gen=TP8"),
         (("--sweep", "gen=TP1"), "this sweep needs 3 ranks, for gen=TP1"),
+        (("--gen", "TP2", "--sweep", "run.inject=lost-update,none"), 'run.inject=none: --sweep run.inject: run.inject: unknown name "none"'),
+        (("--gen", "TP2", "--sweep", "run.inject=lost-update,stale-derived"), "stale-derived changes nothing in this case"),
         (("--gen", "TP2", "--sweep", "exectuor=p2p"), "did you mean executor?"),
         (("--gen", "TP2", "--sweep", "executor"), "needs KEY=VALUE,VALUE"),
         (("--gen", "TP2", "--sweep", "executor=p2p,,direct"), "a value is empty"),
@@ -91,7 +94,7 @@ def mistakes(suite):
             file.write('{"status": "passed"}')
         ended = suite.run(0, "run", *SMALL, *arguments, "--json", "older.json")
         suite.check(ended.code == 2 and said in ended.err, f"{arguments[-1][:40]}: not {said!r}", ended)
-        if said.startswith("gen=") or said.startswith("this sweep"):
+        if said.startswith(("gen=", "run.inject=")) or said.startswith("this sweep"):
             suite.check(suite.result("older.json").get("status") == "error", f"{arguments}: an older result", ended)
 
 
@@ -116,4 +119,19 @@ def values_with_commas(suite):
     suite.check(found == [(both, "bf16"), (both, "fp32"), ("[]", "bf16"), ("[]", "fp32")], f"{found}", ended)
 
 
-Suite(__doc__).main(the_same_as_runs, wrong_data_goes_on, a_timeout_ends_it, mistakes, outputs_of_a_case_file, values_with_commas)
+def memory_is_given_back(suite):
+    """What a process holds does not grow with the combinations that it has run: pieces of up to 32 MiB, which glibc would keep."""
+    program = ("import resource, subprocess, sys; code = subprocess.run(sys.argv[1:]).returncode; "
+               "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)")  # fmt: skip
+    most = []
+    for seeds in (3, 24):
+        command = [sys.executable, "-c", program, suite.args.refit, "run", "--model", "qwen3-0.6b-small", "--colocated", "--train",
+                   "TP1", "--gen", "TP1", "--steps", "1", "--sweep", f"run.seed={','.join(map(str, range(seeds)))}"]  # fmt: skip
+        ended = subprocess.run(command, capture_output=True, text=True, cwd=suite.path("."))
+        suite.check(ended.returncode == 0, f"{seeds} seeds: {ended.stdout}{ended.stderr}")
+        most.append(int(ended.stdout.split()[-1]) / 1024)
+    suite.check(most[1] < most[0] + 60, f"of 24 combinations {most[1]:.0f} MiB, of 3 {most[0]:.0f} MiB")
+
+
+Suite(__doc__).main(the_same_as_runs, wrong_data_goes_on, a_timeout_ends_it, mistakes, outputs_of_a_case_file, values_with_commas,
+                    memory_is_given_back)
