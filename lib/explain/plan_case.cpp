@@ -210,8 +210,8 @@ std::vector<report::ModelRow> compare(const Setup& setup, const plan::Machine& m
 }
 
 /// Returns the domains of the ranks, where the hardware says them.
-report::MatrixPlaces places_of(const cases::Case& c, const plan::Placement& placement, bool has_domains) {
-  report::MatrixPlaces places{c.world().world_rank(Side::destination, Rank{0}), {}, {}};
+report::MatrixPlaces places_of(const plan::Placement& placement, bool has_domains) {
+  report::MatrixPlaces places;
   if (!has_domains) return places;
   for (const plan::Placement::Site& site : placement.source) places.senders.push_back(site.domain);
   for (const plan::Placement::Site& site : placement.destination) places.receivers.push_back(site.domain);
@@ -237,7 +237,7 @@ int plan(const cases::Case& c, const PlanOptions& options, const std::vector<std
   outputs.remove_older();
   report::Result result = engine::describe(setup, command);
   const plan::Machine machine = machine_of(setup, options.hardware);
-  places = places_of(c, machine.placement, options.hardware.has_value());
+  places = places_of(machine.placement, options.hardware.has_value());
   const session::How how = cases::how_of(c);
   const transport::ExecutorRow& row = how.row();
   const plan::Paths paths{setup.split.bulk, setup.split.misc, setup.sent(), *setup.gen, c.run.colocated};

@@ -34,7 +34,7 @@ struct Axis {
   std::size_t size() const { return labels.size(); }
 };
 
-Axis axis_of(std::size_t ranks, std::int64_t first, const std::vector<std::int32_t>& domains) {
+Axis axis_of(std::size_t ranks, const std::vector<std::int32_t>& domains) {
   Axis axis;
   axis.has_domains = !domains.empty() && std::ranges::adjacent_find(domains, std::not_equal_to()) != domains.end();
   const auto changes = [&](std::size_t rank) {
@@ -50,7 +50,7 @@ Axis axis_of(std::size_t ranks, std::int64_t first, const std::vector<std::int32
   axis.name = by_domain ? "domain" : each > 1 ? "ranks" : "rank";
   for (std::size_t rank = 0; rank < ranks; ++rank) {
     if (rank == 0 || (by_domain ? changes(rank) : rank % each == 0)) {
-      axis.labels.push_back(std::to_string(by_domain ? domains[rank] : first + static_cast<std::int64_t>(rank)));
+      axis.labels.push_back(by_domain ? std::to_string(domains[rank]) : std::to_string(rank));
       axis.begins_domain.push_back(by_domain ? rank > 0 : changes(rank));
     } else if (changes(rank)) {
       axis.begins_domain.back() = true;  // within a group: the nearest border
@@ -164,8 +164,8 @@ std::string draw_legend(double y, const Shades& shades) {
 std::string to_svg(const Result& result, const MatrixPlaces& places) {
   const std::size_t senders = result.byte_matrix.size();
   const std::size_t receivers = result.byte_matrix.empty() ? 0 : result.byte_matrix.front().size();
-  const Axis rows = axis_of(senders, 0, places.senders);
-  const Axis columns = axis_of(receivers, places.first_receiver, places.receivers);
+  const Axis rows = axis_of(senders, places.senders);
+  const Axis columns = axis_of(receivers, places.receivers);
   const ByteMatrix matrix = grouped(result.byte_matrix, rows, columns);
   const Shades shades(matrix);
   const Sums sums = sums_of(matrix);

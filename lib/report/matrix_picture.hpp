@@ -9,10 +9,9 @@
 
 namespace refit::report {
 
-/// The ranks of a byte matrix: how they are called, and which of them share a domain (a host, or GPUs with links of
+/// The ranks of a byte matrix: which of them share a domain (a host, or GPUs with links of
 /// their own). Ranks of one domain follow each other, or have borders between them all the same.
 struct MatrixPlaces {
-  std::int64_t first_receiver = 0;               ///< world rank of gen rank 0; 0: colocated
   std::vector<std::int32_t> senders, receivers;  ///< domain, by rank of a side; empty: not known
 };
 
