@@ -70,7 +70,7 @@ def _unequal(what, entries):
     if not entries:
         yield f"{what}: the same"
         return
-    yield f"{what} that differ:"
+    yield f"{what}, where they differ:"
     for key, a, b in entries:
         yield from _wrapped(f"  {key}: A {word(a)}, B {word(b)}")
 
