@@ -212,8 +212,9 @@ void JobProcess::check(Outputs& outputs, const std::function<void()>& also) {
   board_.may_write() = true;
 }
 
-void JobProcess::finish(const cases::Limits& limits) {
+void JobProcess::finish(const cases::Limits& limits, const std::function<void()>& release) {
   progress_.begin("finish", limits.phase());
+  release();
   world_->barrier();
   progress_.begin_unprofiled("MPI_Finalize", limits.phase());
 }

@@ -45,9 +45,11 @@ class JobProcess {
   /// Checks the outputs and `also`, which is not collective, then takes older results away. Errors (CollectiveError):
   /// all of either. Collective.
   void check(Outputs& outputs, const std::function<void()>& also);
-  /// Waits for all processes before MPI ends: a rank that ends MPI while another one hangs can end the job only by its
-  /// own end, which launchers do not like. Everything but MPI and Kokkos must be released. Collective.
-  void finish(const cases::Limits& limits);
+  /// Calls `release`, which gives back everything but MPI and Kokkos, and waits for all processes before MPI ends: a
+  /// rank that ends MPI while another one hangs can end the job only by its own end, which launchers do not like.
+  /// Collective.
+  void finish(
+      const cases::Limits& limits, const std::function<void()>& release = [] {});
 
  private:
   Board& board_;

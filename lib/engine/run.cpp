@@ -103,14 +103,11 @@ int run(const Case& c, const std::vector<std::string>& command) {
         supervisor,
         [&] {
           process.begin(limits);
-          supervisor.progress().begin("setup", limits.phase());
           process.check(outputs, [&] { run.set_up(); });
           run.refits();
         },
         [&](const transport::CollectiveError& error) { run.fail_together(error); });
-    supervisor.progress().begin("finish", limits.phase());
-    run.release();
-    process.finish(limits);
+    process.finish(limits, [&] { run.release(); });
   }
   return has_last_word(supervisor, is_root, limits) ? conclude(supervisor, findings, outputs, complete) : 0;
 }
