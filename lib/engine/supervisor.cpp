@@ -26,7 +26,7 @@ constexpr std::int64_t kReport = 10 * kSecond;
 /// Interval at which rank 0 is told of a host's ranks.
 constexpr std::int64_t kTelling = kSecond / 2;
 /// Time after a signal in which the hosts listen to each other for a rank's death, which then is the cause.
-constexpr std::int64_t kHearing = 3 * kSecond / 10;
+constexpr std::int64_t kHearing = kSecond;
 /// Longest time for which rank 0 tells the other hosts how the job ends, before it ends them.
 constexpr std::int64_t kSpreading = kTelling + kSecond / 4;
 constexpr std::int64_t kFarewell = 5 * kSecond;
