@@ -125,8 +125,8 @@ void require_all(const std::vector<SweptCase>& cases) {
   }
 }
 
-/// Gives freed memory back to the system: glibc keeps that of pieces below its threshold, which grows to 32 MiB, so that
-/// a process would hold more with every case.
+/// Gives freed memory back to the system: glibc keeps that of pieces below its threshold, which grows to 32 MiB, so
+/// that a process would hold more with every case.
 void give_memory_back() {
 #ifdef __GLIBC__
   malloc_trim(0);
