@@ -16,6 +16,8 @@ from job import LIMIT_SECONDS, Suite  # noqa: E402
 class HostSuite(Suite):
     """Construct it before anything else: the program goes on in namespaces of its own."""
 
+    probing = ()  # as users' runs: links are what these tests are about
+
     def __init__(self, description):
         hosts.isolate()
         os.environ.setdefault("HWLOC_COMPONENTS", "-gl")

@@ -93,6 +93,8 @@ def executable_name(pid):
 class Suite:
     """One test program: its arguments, its work folder, and the checks that failed."""
 
+    probing = ("--set", "run.probe_seconds=0")  # what runs are told of it
+
     def __init__(self, description):
         parser = argparse.ArgumentParser(description=description)
         for name in ("--refit", "--engines", "--work", "--inputs"):
@@ -124,7 +126,7 @@ class Suite:
 
     def start_with(self, launcher, *arguments):
         """A job that `launcher` starts: the words before the executable."""
-        probing = ("--set", "run.probe_seconds=0") if arguments[:1] == ("run",) and ":" not in arguments else ()
+        probing = self.probing if arguments[:1] == ("run",) and ":" not in arguments else ()
         command = [*launcher, self.args.refit, *map(str, arguments), *probing]
         return Started(command, self.args.refit, self.args.inputs, self.work)
 
